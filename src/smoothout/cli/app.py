@@ -45,6 +45,8 @@ def run(program: Callable[[], Any]) -> None:
     Under torchrun, rank 0 runs the program; the others work on the trainings that it leads.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and swallowed
+    for name in filter(re.compile("SMOOTHOUT_[A-Z]+").fullmatch, os.environ):  # folders; Hydra would make one named ~
+        os.environ[name] = str(Path(os.environ[name]).expanduser()) if os.environ[name] else ""
     code, ranks, failures = 0, launched_ranks(), list[dict[str, Any]]()
     try:
         with raise_on_signals(), _one_line_warnings():
@@ -175,7 +177,8 @@ def program_session(
                 raise interrupt from error
             raise
         logs = OmegaConf.select(config, "folders.logs")
-        sys.exit(report_error(interrupt or error, Path(logs if isinstance(logs, str) else "logs") / "failure.txt"))
+        folder = Path(logs if isinstance(logs, str) else "logs").expanduser()
+        sys.exit(report_error(interrupt or error, folder / "failure.txt"))
 
 
 def run_on_rank_zero(program: Callable[[], T]) -> T | None:

@@ -42,7 +42,7 @@ class Target(Protocol):
 def named_targets(table: TablePlan | None, figure: FigurePlan | None, rows: Sequence[str] | None) -> list[Target]:
     """The table and the figure that were named. Raises ConfigError for none, and for ``rows`` without a table."""
     if rows and table is None:
-        raise ConfigError("rows: has no effect on a figure; must be null with table=none")
+        raise ConfigError("rows: has no effect on a figure; must be null, or the table be named (table=table2)")
     targets: list[Target] = [target for target in (table, figure) if target]
     if not targets:
         raise ConfigError("table, figure: one of them must be named; both are none")

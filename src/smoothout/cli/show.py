@@ -63,7 +63,7 @@ def show_table(
 
     Files have all recorded seeds. The terminal shows these, too, with ``all_seeds``, otherwise the table's own.
     """
-    complete = table.with_recorded_seeds(runtime, keep=not all_seeds)
+    complete = table.with_recorded_seeds(runtime) if all_seeds or save else table
     in_files = complete.render(runtime)
     printed = in_files if all_seeds or complete.scope == table.scope else table.render(runtime)
     try:

@@ -60,7 +60,7 @@ class SweepSummary(Callback):
         with suppress(OSError), (Path(os.environ[_SCRATCH]) / "failures.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if is_bug(error):
-            keep_traceback(error, Path(config.folders.logs) / f"failure-{HydraConfig.get().job.num}.txt")
+            keep_traceback(error, Path(config.folders.logs).expanduser() / f"failure-{HydraConfig.get().job.num}.txt")
 
 
 def pop_failures() -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ class JobSettings:
 
     kind: ClassVar[str]  # the folder of the records
     valid_numerics: ClassVar[tuple[int, ...]] = ()  # earlier values of ``numerics`` with records that are still valid
-    takes_unseen_test: ClassVar[bool] = False  # an analysis of the test split, also of a run that holds images out
+    takes_unseen_test: ClassVar[bool] = False  # an analysis of the test split of a run that holds images out
 
     @property
     def source(self) -> Any:

@@ -12,7 +12,6 @@ import importlib
 import inspect
 import math
 import sysconfig
-import textwrap
 import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -133,6 +132,9 @@ def _note(field: dataclasses.Field[Any]) -> str:
     return f"; {field.metadata['hint']}" if "hint" in field.metadata else ""
 
 
+LONGEST = 200  # characters of a wrong value in an error line
+
+
 class _MismatchError(Exception):
     """A value is not of the type of its field."""
 
@@ -145,7 +147,8 @@ def _convert(value: Any, hint: Any, key: str, note: str = "") -> Any:
     try:
         converted = _fit(value, hint, key)
     except _MismatchError:
-        found = textwrap.shorten(repr(value), 200, placeholder=" ...")  # it may be a whole file
+        text = repr(value)
+        found = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."  # it may be a whole file
         raise ConfigError(f"{key}: {found} is not {_allowed(hint)}{note}") from None
     numbers = converted if isinstance(converted, tuple) else (converted,)
     if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):

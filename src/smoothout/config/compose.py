@@ -34,6 +34,7 @@ _VARIABLE = re.compile(r"\$\{oc\.env:(\w+),([\w./-]+)\}")  # with its default
 _DECISIVE = re.compile(r"\$\{[^}]*\$\{oc\.env:|^ *- .*oc\.env:", re.MULTILINE)  # variables that more may depend on
 # Keys of overrides that a source run does not inherit
 _NOT_SHARED = {"init_from", "analysis", "second_run", "hydra", "grid", "strengths"}
+_GLOBAL = ("experiment", "protocol", "sweep")  # groups whose files set the keys of others
 _KEY = re.compile(r"[+~]*(\w*)")
 _PLAIN = re.compile(r"[\w/.:@%+-]+", re.ASCII)  # URLs that need no quotes in an override
 _PURE = {"oc.env", "oc.select", "oc.create", "oc.decode", "choices"}  # resolvers of files and variables alone
@@ -220,12 +221,18 @@ def _variables_kept() -> Iterator[None]:
 
 
 def to_plain_dict(config: DictConfig) -> dict[str, Any]:
-    """A composed config as plain values: interpolations resolved, keys of earlier versions renamed."""
+    """A composed config as plain values: interpolations resolved, keys of earlier versions renamed.
+
+    Raises ConfigError for a file of a group that sets the keys of others, but has set them under its own name.
+    """
     from omegaconf import OmegaConf  # noqa: PLC0415
 
     rename_keys(config)
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
+    for group in _GLOBAL:
+        if group in values:
+            raise ConfigError(f"{group}: its file must begin with the line '# @package _global_'")
     return rename_nested_overrides({str(key): value for key, value in values.items()})
 
 

@@ -125,7 +125,8 @@ def read_npz(path: Path) -> Arrays:
     except Exception as error:  # numpy, zipfile and zlib raise almost any exception on a corrupt file
         if machine_error_hint(error):
             raise
-        reason = "it has pickled objects" if "pickle" in str(error) else one_line(error, 200)
+        # NumPy takes every file that it does not know for a pickle.
+        reason = "not NumPy's, or pickled objects" if "pickle" in str(error) else one_line(error, 200)
         raise DataError(f"data: {path} is corrupt or not an npz file ({reason})") from error
     if missing := [key for key in KEYS if key not in arrays]:
         raise DataError(f"data: {path} lacks {', '.join(missing)}; it must contain {', '.join(KEYS)}")

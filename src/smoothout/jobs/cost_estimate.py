@@ -60,4 +60,6 @@ class RuntimeEstimator:
             return statistics.median(recorded)
         if epoch_seconds is None:
             return None
-        return epoch_seconds / replace(experiment.data, train_examples=None).expected_sizes[0]
+        data: Any = experiment.data  # a dataclass; the config's seconds are of an epoch of all its images
+        examples: int = replace(data, train_examples=None, validation_size=None).expected_sizes[0]
+        return epoch_seconds / examples

@@ -79,7 +79,8 @@ def prepare_run(job: Job, runtime: Runtime, outline: nn.Module | None = None) ->
         source = prepare_run(Job(experiment.source), runtime) if experiment.source else None
     if source and _shapes(source.outline.state_dict()) != _shapes(outline.state_dict()):
         raise ConfigError("init_from.run: the run's network must have the same architecture as this training's")
-    if source and experiment.data.validation_size not in (None, source.experiment.data.validation_size):
+    same_data = source is not None and source.experiment.data.name == experiment.data.name
+    if source and same_data and experiment.data.validation_size not in (None, source.experiment.data.validation_size):
         held_out = f"data.validation_size={experiment.data.validation_size}"
         raise ConfigError(f"init_from.run: must have {held_out} too, or it would be trained on images held out here")
     path = checkpoint_path(job, runtime)

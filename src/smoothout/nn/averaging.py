@@ -51,17 +51,17 @@ def put_average(model: nn.Module, weights: list[Tensor], batches: Iterable[Any])
     if [p.shape for p in parameters] != [w.shape for w in weights]:
         raise ValueError("weights: must have the shapes of the model's parameters, in their order")
     momenta = {layer: layer.momentum for layer in model.modules() if isinstance(layer, BATCHNORM)}
+    device = only_device(model)
+    inputs: Iterator[Any] = (one for one in (_inputs(batch, model, device) for batch in batches) if not is_empty(one))
     if any(layer.track_running_stats for layer in momenta):
-        batches = _not_empty(batches)  # without a batch, `update_bn` would only reset the statistics
+        inputs = _not_empty(inputs)  # without a batch, `update_bn` would only reset the statistics
     with torch.no_grad():
         torch._foreach_copy_(parameters, weights)
     clear_weight_caches()
-    device = only_device(model)
-    inputs = (_inputs(batch, model, device) for batch in batches)
     before = {layer: [*map(_cloned, _statistics(layer))] for layer in momenta}
     try:
         with preserve_training_mode(model):
-            update_bn((batch for batch in inputs if not is_empty(batch)), _Called(model))
+            update_bn(inputs, _Called(model))
     finally:  # an error within `update_bn` would leave them at None
         for layer, momentum in momenta.items():
             layer.momentum = momentum

@@ -161,11 +161,11 @@ class FigurePlan:
 
     def _run(self, overrides: tuple[str, ...], seed: int) -> Job:
         """The training with these ``overrides`` of configs/train.yaml."""
-        if overrides not in self._composed:
-            with config_errors(f"figure {self.config.name}: ", of=ConfigError):
+        with config_errors(f"figure {self.config.name}: ", of=ConfigError):
+            if overrides not in self._composed:
                 self._composed[overrides] = training_config(compose_config(self._configs, "train", overrides))
-        settings = self._composed[overrides]
-        job = Job(settings.experiment().with_seed(seed))
+            settings = self._composed[overrides]
+            job = Job(settings.experiment().with_seed(seed))
         self._settings_of[job.digest] = settings
         return job
 

@@ -234,6 +234,7 @@ METRICS = {
         heading="Training loss, last epoch, BatchNorm recalibrated",
         read=recalibrated_training_loss,
         ratio_scale=True,
+        share_of=None,
     ),
     "noise_rise": _noise(f"rise of the training loss under noise, a = {NOISE}", loss_rise),
     **{f"sharpness_{convention}": _sharpness(convention) for convention in Convention},

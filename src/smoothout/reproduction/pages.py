@@ -107,4 +107,5 @@ def _check_replaced(requested: PageConfig, listed: PageConfig, overrides: Sequen
     command = shlex.join(["python", "scripts/verdicts.py", *overrides])
     if requested.claims != listed.claims:
         raise ConfigError(f"page: {requested.page} is the page that `{command}` writes; must be another name")
-    warnings.warn(f"{requested.file}: has another claim_scope now; `{command}` writes it for all runs", stacklevel=2)
+    others = [each.name for each in fields(PageConfig) if getattr(requested, each.name) != getattr(listed, each.name)]
+    warnings.warn(f"{requested.file}: has another {', '.join(others)} than `{command}` gives it", stacklevel=2)

@@ -72,7 +72,7 @@ class RunSelection:
 
 def recorded_seeds(jobs: Callable[[set[int]], Iterable[Job]], runtime: Runtime) -> set[int]:
     """The seeds with a record of one of their ``jobs``, among the seeds of all recorded trainings."""
-    trained = {int(record.labels["seed"]) for record in runtime.records.records(Experiment.kind)}
+    trained = {int(record.labels["seed"]) for record in runtime.records.iter_readable(Experiment.kind)}
     known = [job for job in jobs(trained) if isinstance(job.training_job.settings, Experiment)] if trained else []
     return {
         job.training_job.settings.seed
@@ -178,6 +178,7 @@ class TablePlan:
         shown = (*given, *search_path(self._configs))
         with config_errors(f"table {self.config.name}: {row.name}, {method}: ", of=ConfigError):
             settings = self._settings(given)
+            settings.experiment()  # its errors are about this row, too
         return MethodRuns(row.name, method, settings, self.scope.seeds, shown)
 
     def _settings(self, overrides: Sequence[str]) -> TrainingConfig:
@@ -188,13 +189,10 @@ class TablePlan:
         """The searches, each once."""
         return list(dict.fromkeys(self.searches.values()))
 
-    def with_recorded_seeds(self, runtime: Runtime, *, keep: bool = False) -> TablePlan:
-        """The same table for all seeds with a record for its rows; unchanged if there are none.
-
-        ``keep`` keeps the table's own seeds too.
-        """
+    def with_recorded_seeds(self, runtime: Runtime) -> TablePlan:
+        """The same table for all seeds with a record for its rows; unchanged if there are none."""
         seeds = recorded_seeds(lambda trained: self._with_seeds(trained).jobs(), runtime)
-        return self._with_seeds(seeds | set(self.scope.seeds if keep else ())) if seeds else self
+        return self._with_seeds(seeds) if seeds else self
 
     def _with_seeds(self, seeds: set[int]) -> TablePlan:
         plan = copy(self)  # nothing is composed again

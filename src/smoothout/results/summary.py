@@ -34,7 +34,8 @@ def _numbers(out: dict[str, Any]) -> list[str]:
 
 
 def _unseen_test(out: dict[str, Any]) -> list[str]:
-    return [f"accuracy on the test split {100 * out['accuracy']:.2f}%, loss {out['loss']:.4g}"]
+    loss = "not finite" if out["loss"] is None else f"{out['loss']:.4g}"
+    return [f"accuracy on the test split {100 * out['accuracy']:.2f}%, loss {loss}"]
 
 
 def _sharpness(out: dict[str, Any]) -> list[str]:

@@ -7,9 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.common import same_bits
+from helpers.small_arrays import images
 from helpers.tiny_jobs import DIGITS, UPDATES, checkpoint_of, tiny, trained, workplace
 from torch.nn.utils import parameters_to_vector
 
@@ -36,7 +38,7 @@ BATCH = Batch(500)  # 3 updates per epoch
 
 
 def warm(source: Job = SOURCE, which: WhichWeights = WhichWeights.last, **changes: Any) -> Job:
-    return tiny(batch=BATCH, init_from=InitFrom(source.settings, which), **changes)
+    return tiny(**{"batch": BATCH, "init_from": InitFrom(source.settings, which), **changes})
 
 
 @pytest.mark.parametrize("which", WhichWeights)
@@ -128,3 +130,15 @@ def test_weights_that_saw_the_held_out_images_are_refused() -> None:
     holding_out = replace(DIGITS, validation_size=300)
     with pytest.raises(ConfigError, match=r"^init_from.run: must have data.validation_size=300 too"):
         prepare_run(warm(data=holding_out), workplace(Path("unused")))
+
+
+def test_a_run_on_another_data_set_may_have_seen_all_of_its_images(runtime: Runtime) -> None:
+    """The held-out images are not among them."""
+    Path(runtime.folders.data).mkdir()
+    for name in ("mnist", "fashion_mnist"):
+        pixels = {f"x_{split}": np.zeros((count, 28, 28), np.uint8) for split, count in (("train", 12), ("test", 5))}
+        labels = {f"y_{split}": np.arange(count) % 10 for split, count in (("train", 12), ("test", 5))}
+        np.savez(Path(runtime.folders.data) / f"{name}.npz", **pixels, **labels)
+    source = tiny(data=images("mnist"), batch=Batch(4))
+    prepared = prepare_run(warm(source, data=images("fashion_mnist", validation_size=6), batch=Batch(3)), runtime)
+    assert (len(prepared.train_split), len(prepared.source.train_split)) == (6, 12)

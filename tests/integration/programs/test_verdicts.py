@@ -61,7 +61,7 @@ def test_a_page_of_ones_own_cannot_replace_another(root: Path, script: Program) 
 
 
 def test_a_page_about_fewer_runs_says_how_to_have_all_again(root: Path, script: Program) -> None:
-    warning = "^family.md: has another claim_scope now; `python scripts/verdicts.py claims=family` writes it"
+    warning = "^family.md: has another claim_scope than `python scripts/verdicts.py claims=family` gives it$"
     with pytest.warns(UserWarning, match=warning):
         code, out, _ = script("verdicts", "claims=family", "claim_scope.seeds=[0]")
     assert (code, out) == (0, [f"written: {root / 'results' / 'family.md'}"])
@@ -79,6 +79,16 @@ HEADLESS = {
         "error: experiment/mine.yaml: must begin with the line '# @package _global_', to override the choice of",
     ),
 }
+
+
+def test_so_is_an_experiment_that_only_sets_values(root: Path, script: Program) -> None:
+    (root / "own" / "experiment").mkdir(parents=True)
+    (root / "own" / "experiment" / "mine.yaml").write_text("optimizer: {lr: 0.5}\n")
+    rows = "table.rows=[{name: mine, overrides: ['experiment=mine']}]"
+    for program, more in (("train", ["experiment=mine"]), ("reproduce", ["table=quickstart", rows, "plan=true"])):
+        code, _, [told] = script(program, f"--config-dir={root / 'own'}", *more)
+        assert code == 2
+        assert told.endswith("experiment: its file must begin with the line '# @package _global_'")
 
 
 @pytest.mark.parametrize("group", HEADLESS)

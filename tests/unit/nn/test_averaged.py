@@ -158,3 +158,5 @@ def test_empty_batches_do_not_count_in_the_statistics() -> None:
     wanted = copy.deepcopy(model.state_dict())
     put_average(model, weights, [empty, first, empty, *others])
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(ValueError, match="there must be at least one"):
+        put_average(model, weights, [empty])

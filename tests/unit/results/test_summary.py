@@ -76,3 +76,5 @@ def test_held_out_images_are_not_called_a_test_split():
     assert [line.split() for line in lines] == [["kept", "50.00%"], ["recomputed", "25.00%"]]
     unseen = summary.analysis_summary(a_record("unseen_test", {"accuracy": 0.5, "loss": 1.25}), held_out=True)
     assert unseen == "name: accuracy on the test split 50.00%, loss 1.25"
+    diverged = summary.analysis_summary(a_record("unseen_test", {"accuracy": 0.1, "loss": None}))
+    assert diverged == "name: accuracy on the test split 10.00%, loss not finite"

@@ -13,7 +13,7 @@ class UnseenTest(AnalysisJob):
     """Loss and accuracy on the test split of a run that held out training images (``data.validation_size``).
 
     Such a run chooses its best epoch on the held-out images and never sees the test split. A run without held-out
-    images has the same numbers in its own record, except for the precision: an analysis runs in float32.
+    images is refused: its own record has these numbers.
     """
 
     kind: ClassVar[str] = "unseen_test"

@@ -185,7 +185,8 @@ def draw_searches(runtime: Runtime) -> Chart | None:
         return None
     spaces = list(dict.fromkeys(course["space"] for record in records for course in record.outcome["courses"]))
     words = {"full": "full space", "subspace": "a random subspace"}
-    titles = [f"batch {escape(record.labels['batch'])}, {words[space]}" for record in records for space in spaces]
+    runs = [f"{record.labels['model']}, {record.labels['data']}, {record.labels['batch']}" for record in records]
+    titles = [f"{escape(run)}: {words[space]}" for run in runs for space in spaces]
     figure = make_subplots(len(records), len(spaces), subplot_titles=titles)
     searches = list(dict.fromkeys(c["search"] for record in records for c in record.outcome["courses"]))
     for row, record in enumerate(records, 1):
@@ -207,5 +208,5 @@ def draw_searches(runtime: Runtime) -> Chart | None:
     figure.update_yaxes(title="sharpness in %")
     figure.update_layout(height=360 * len(records))
     caption = "Every value is a lower bound of the maximum in the same box: the higher, the better the search."
-    title = "Which searches for the sharpness can be trusted: F1 on MNIST"
+    title = "Which searches for the sharpness can be trusted"
     return Chart("searches", title, caption, figure, len(spaces))
