@@ -269,7 +269,7 @@ def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims
         ({"rows": {"F1": {"plus": []}}}, ["rows.F1.plus", "at least one"]),
         ({"rows": {"F1": {"plus": [F1["small"] + "baseline | speed"]}}}, ["| speed'", "is not a cell", "best, late"]),
         ({"rows": {"F1": {"plus": ["table2 | F1, MNIST, 257 | baseline"]}}}, ["257", "is not a cell", "table2.yaml"]),
-        ({"metrics": ["speed"]}, ["metrics", "'speed'", "best, late, last"]),
+        ({"metrics": ["speed"]}, ["metrics", "'speed'", "best, late, second_quarter"]),
         ({"kind": "correlation"}, ["tables", "correlation"]),
         ({"marign": 1}, ["marign", "unknown key", "margin"]),
         ({"rows": ["a"]}, ["rows", "['a']", "group"]),
