@@ -27,6 +27,7 @@ from smoothout.config.protocols import missing_members
 PACKAGE = "smoothout"
 MISSING = "???"  # marks a value of a config that the user must give
 T = TypeVar("T")
+LONGEST = 200  # characters of a wrong value in an error line
 
 
 def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | None = None) -> T:
@@ -130,9 +131,6 @@ def _fields(cls: type[Any]) -> tuple[dict[str, dataclasses.Field[Any]], dict[str
 def _note(field: dataclasses.Field[Any]) -> str:
     """The ``hint`` of a field as the end of an error line."""
     return f"; {field.metadata['hint']}" if "hint" in field.metadata else ""
-
-
-LONGEST = 200  # characters of a wrong value in an error line
 
 
 class _MismatchError(Exception):
