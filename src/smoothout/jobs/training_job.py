@@ -248,6 +248,7 @@ def summarize(run: PreparedRun, state: TrainingState) -> Steps[dict[str, Any]]:
     strength = partial(experiment.method.relative_strength, model, total=total, gradient=gradient)
     strength_at_start = strength(0)
     measured: dict[str, dict[str, Any]] = {}
+    # Both sets of weights in the precision of the training, with the running statistics that it has left.
     for which, weights, epoch in (("best", state.best, state.best_epoch), ("last", state.model, state.epoch - 1)):
         model.load_state_dict(weights)
         measured[which] = {"epoch": epoch, "distance": _distance(model, start)}
