@@ -7,7 +7,6 @@ Modules that need torch are imported by the functions that use them: --help and 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 import sys
@@ -27,7 +26,7 @@ from smoothout.cli.sweep import pop_failures
 from smoothout.common.errors import ConfigError
 from smoothout.common.interrupts import defer_signals, interrupt_behind, raise_on_signals
 from smoothout.common.progress import console
-from smoothout.config.build import validate
+from smoothout.config.build import unknown_choice, validate
 from smoothout.config.compose import check_added, config_names, key_of, to_plain_dict, with_source
 from smoothout.config.moved import current_overrides
 from smoothout.jobs.runtime import RUNTIME_KEYS, Runtime, build_runtime, launched_ranks
@@ -121,9 +120,7 @@ def check_choices(choices: Mapping[str, Sequence[str]]) -> None:
         known = config_names(config_folders(), setting.rpartition(".")[2].removesuffix("s"))
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
-                raise ConfigError(f"{setting}: {name!r} is not one of {', '.join(known)}{hint}")
+                raise ConfigError(unknown_choice(setting, name, known))
 
 
 def is_default(group: str) -> bool:

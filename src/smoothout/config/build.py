@@ -233,6 +233,12 @@ def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str
     return f"{key}: unknown key{hint}; allowed: {', '.join(names) or '(nothing)'}"
 
 
+def unknown_choice(key: str, name: str, options: Sequence[str]) -> str:
+    """The error line for a choice ``name`` of ``key`` that is not among ``options``."""
+    near = difflib.get_close_matches(name, options, 1)
+    return f"{key}: {name!r} is not one of {', '.join(options)}{f' (did you mean {near[0]}?)' if near else ''}"
+
+
 def construct(cls: Callable[..., T], values: dict[str, Any], prefix: str) -> T:
     """Call ``cls`` with ``values``; a ValueError becomes a ConfigError whose key starts with ``prefix``."""
     with config_errors(prefix):

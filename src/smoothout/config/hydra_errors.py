@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
-from smoothout.config.build import unknown_key
+from smoothout.config.build import unknown_choice, unknown_key
 from smoothout.config.moved import RENAMED
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -77,9 +76,7 @@ def _no_choice(match: re.Match[str]) -> str:
 
 def _no_option(match: re.Match[str]) -> str:
     """The error line for a choice that a group does not have."""
-    group, name, options = match[1], match[2], match[3].split()
-    near = difflib.get_close_matches(name, options, 1)
-    return f"{group}: {name!r} is not one of {', '.join(options)}{f' (did you mean {near[0]}?)' if near else ''}\n"
+    return unknown_choice(match[1], match[2], match[3].split()) + "\n"
 
 
 def _misspelled(error: BaseException) -> str | None:
